@@ -52,7 +52,7 @@ FULL = Plan(Size(), (1, 10), 3, turns=4)
 QUICK = Plan(Size(clients=4, cohort=4, steps=5), (1, 3), 1, turns=4)
 BATCHES = tuple(
     Participant(f"FedClock, {kind} batches", "with_fedclock", HERE, (f"training.batches={kind}",))
-    for kind in ("random", "buckets")
+    for kind in ("lengths", "buckets")
 )
 LOOP = "loop by hand"
 COMPARED = ("FedClock", *(one.name for one in BATCHES), LOOP)

@@ -14,7 +14,7 @@ from traces.options import LEFT_OUT, Count, Options, Positive, Share, check_opti
 HostDtype = Literal["auto", "bf16", "fp32"]
 HostCompute = Literal["auto", "cpu", "cuda"]
 OptimizerName = Literal["adamw", "sgd", "adafactor"]
-BatchKind = Literal["lengths", "random", "buckets"]
+BatchKind = Literal["random", "lengths", "buckets"]
 SGD_MOMENTUM = 0.9
 """The momentum of SGD unless another is given."""
 
@@ -92,8 +92,8 @@ class TrainingOptions:
     """The device that the host computes on; auto is a GPU where there is one."""
     attention: Attention = "eager"
     """The host's implementation of attention; on short texts in bf16, sdpa takes twice as long."""
-    batches: Annotated[BatchKind, LEFT_OUT] = "lengths"
-    """Which examples share a batch: of like lengths, any, or any of one of 4 ranges of length."""
+    batches: Annotated[BatchKind, LEFT_OUT] = "random"
+    """Which examples share a batch: any, of like lengths, or any of one of 4 ranges of length."""
     stack: Annotated[int, Ge(1), Le(1_000)] = 1
     """The most devices that are trained in one pass, where their plans are alike."""
     max_loss: Positive = 10_000.0

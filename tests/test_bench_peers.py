@@ -75,7 +75,7 @@ def test_fedclock_with_other_batches_takes_part_where_it_is_asked_for() -> None:
     findings = Findings({}, {}, [])
     everyone = participants(findings, COMPARED)["as shipped"]
     assert tuple(one.name for one in everyone) == ("FedClock", "loop by hand", *COMPARED[1:-1])
-    assert {one.overrides for one in everyone} >= {("training.batches=random",)}
+    assert {one.overrides for one in everyone} >= {("training.batches=lengths",)}
     assert len(participants(findings, ["FedClock"])["as shipped"]) == 1
 
 

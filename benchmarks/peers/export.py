@@ -13,6 +13,7 @@ import yaml
 
 from devices.cost.blocks import BatchShape, block_terms
 from devices.cost.flops import backward_flops, forward_flops
+from devices.options import BatchKind
 from devices.training.batches import draw_batches
 from devices.training.export import save_peft
 from devices.training.tokens import tokenize
@@ -114,10 +115,10 @@ def export(folder: Path, size: Size, way: Way) -> None:
     (folder / "test.json").write_text(json.dumps(world.task.data.test["text"]))
     tokens = tokenize(world.source, world.task.data.train["text"], config.task.max_length)
     lengths = np.array([len(row) for row in tokens])
-    arrays = arrays_of(world, recorder, lengths)
-    np.savez(folder / "arrays.npz", **arrays)
     file.write_text(yaml.safe_dump(experiment(size, dict(way.training))), "utf-8")
     (config,) = load_experiment(file)
+    arrays = arrays_of(world, recorder, lengths, config.training.batches)
+    np.savez(folder / "arrays.npz", **arrays)
     settings = {
         "model": str(world.source.directory),
         "max_length": config.task.max_length,
@@ -139,7 +140,9 @@ def export(folder: Path, size: Size, way: Way) -> None:
     (folder / "flops.json").write_text(json.dumps(flops_of(world, recorder, padded)))
 
 
-def arrays_of(world: World, recorder: Recorder, lengths: np.ndarray) -> dict[str, np.ndarray]:
+def arrays_of(
+    world: World, recorder: Recorder, lengths: np.ndarray, kind: BatchKind
+) -> dict[str, np.ndarray]:
     """Return the labels, the shards joined with the end of each, and the batches."""
     jobs = recorder.rounds[0]
     return {
@@ -148,12 +151,12 @@ def arrays_of(world: World, recorder: Recorder, lengths: np.ndarray) -> dict[str
         "shards": np.concatenate([job.examples for job in jobs]),
         "shard_ends": np.cumsum([len(job.examples) for job in jobs]),
         "batches": np.array(
-            [[batches_of(job, lengths) for job in jobs] for jobs in recorder.rounds]
+            [[batches_of(job, lengths, kind) for job in jobs] for jobs in recorder.rounds]
         ),
     }
 
 
-def batches_of(job: TrainingJob, lengths: np.ndarray) -> list[np.ndarray]:
+def batches_of(job: TrainingJob, lengths: np.ndarray, kind: BatchKind) -> list[np.ndarray]:
     """Return the batches that FedClock's trainer draws for this job."""
     seed, _ = np.random.SeedSequence(job.seed).generate_state(2)
     return draw_batches(
@@ -162,6 +165,7 @@ def batches_of(job: TrainingJob, lengths: np.ndarray) -> list[np.ndarray]:
         steps=job.plan.local_steps,
         batch_size=job.plan.batch_size,
         rng=np.random.default_rng(seed),
+        kind=kind,
     )
 
 

@@ -102,7 +102,7 @@ def draw_batches(
     steps: int,
     batch_size: int,
     rng: np.random.Generator,
-    kind: BatchKind = "lengths",
+    kind: BatchKind,
 ) -> list[IntArray]:
     """Draw ``steps`` batches of ``batch_size`` examples of a shard, in random order.
 

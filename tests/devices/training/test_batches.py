@@ -48,7 +48,7 @@ def test_each_example_is_drawn_equally_often_to_within_one(
 def test_a_batch_holds_texts_of_like_lengths() -> None:
     shard = np.arange(len(LENGTHS))
     rng = np.random.default_rng(1)
-    batches = draw_batches(shard, LENGTHS, steps=10, batch_size=16, rng=rng)
+    batches = draw_batches(shard, LENGTHS, steps=10, batch_size=16, rng=rng, kind="lengths")
     ranges = sorted((LENGTHS[batch].min(), LENGTHS[batch].max()) for batch in batches)
     assert all(one[1] <= other[0] for one, other in pairwise(ranges))
     assert [LENGTHS[batch].min() for batch in batches] != [low for low, _ in ranges]  # shuffled
@@ -78,14 +78,15 @@ def test_a_batch_of_a_bucket_holds_lengths_of_one_quarter_in_random_order() -> N
     homes = [[k for k, (low, top) in enumerate(ends) if low <= a and b <= top] for a, b in found]
     assert all(homes)
     assert homes != sorted(homes)
-    sorted_batches = draw(rng=np.random.default_rng(1))
+    sorted_batches = draw(rng=np.random.default_rng(1), kind="lengths")
     spread = [sum(np.ptp(LENGTHS[batch]) for batch in of) for of in (sorted_batches, batches)]
     assert spread[0] < spread[1]
 
 
 def test_in_a_common_order_two_jobs_have_like_lengths_at_each_step() -> None:
+    draw = partial(draw_batches, lengths=LENGTHS, steps=8, batch_size=5, kind="lengths")
     first, second = (
-        draw_batches(shard, LENGTHS, steps=8, batch_size=5, rng=np.random.default_rng(k))
+        draw(shard, rng=np.random.default_rng(k))
         for k, shard in enumerate(np.arange(200).reshape(2, 100))
     )
     ordered = [in_common_order(of, LENGTHS, np.random.default_rng(3)) for of in (first, second)]
@@ -106,8 +107,9 @@ def test_batches_follow_from_the_seed(kind: BatchKind) -> None:
 
 
 def test_an_empty_shard_is_refused() -> None:
+    draw = partial(draw_batches, np.arange(0), LENGTHS, steps=1, batch_size=1, kind="random")
     with pytest.raises(ValueError, match="at least 1 example to train on, got none"):
-        draw_batches(np.arange(0), LENGTHS, steps=1, batch_size=1, rng=np.random.default_rng(0))
+        draw(rng=np.random.default_rng(0))
 
 
 def test_a_batch_is_padded_to_its_longest_text() -> None:

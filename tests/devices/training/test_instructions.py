@@ -114,7 +114,7 @@ def test_training_is_that_of_a_plain_loop(trainer: TorchTrainer) -> None:
 def test_greedy_answers_are_those_of_plain_generate(trainer: TorchTrainer) -> None:
     """After some training, so that some answers are right; one text at a time, without padding."""
     start = trainer.spec.initial_adapter(4, 8.0, np.random.default_rng(0))
-    job = replace(make_job(trainer, adapter=start, steps=60), examples=np.arange(240))
+    job = replace(make_job(trainer, adapter=start, steps=120), examples=np.arange(240))
     adapter = trainer.train([job])[0].adapter
     reported = trainer.evaluate(adapter).values
     model = plain_model(trainer, adapter).eval()

@@ -70,6 +70,7 @@ def by_hand(trainer: TorchTrainer, job: TrainingJob, mu: float) -> Adapter:
         steps=job.plan.local_steps,
         batch_size=job.plan.batch_size,
         rng=np.random.default_rng(np.random.SeedSequence(job.seed).generate_state(2)[0]),
+        kind=trainer._config.batches,
     )
     for indices in batches:
         batch = trainer._train_texts.batch(indices, trainer.host.device)

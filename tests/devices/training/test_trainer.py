@@ -90,6 +90,7 @@ def test_losses_are_those_of_the_examples_that_were_trained_on(tiny: TorchTraine
         steps=1,
         batch_size=job.plan.batch_size,
         rng=np.random.default_rng(drawn_seed),
+        kind=tiny._config.batches,
     )
     alone = [
         score_chunk(
