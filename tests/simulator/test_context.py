@@ -47,7 +47,7 @@ REACHES: list[tuple[str, Any, set[str]]] = [
     ("training.dtype", "auto", NOTHING),
     ("training.compute", "cpu", NOTHING),
     ("training.attention", "sdpa", ALL),
-    ("training.batches", "random", TRAINING),
+    ("training.batches", "lengths", TRAINING),
     ("training.stack", 4, NOTHING),
     ("training.max_loss", 5.0, TRAINING),
     ("training.when_diverged", "drop", NOTHING),
