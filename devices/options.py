@@ -92,7 +92,7 @@ class TrainingOptions:
     """The device that the host computes on; auto is a GPU where there is one."""
     attention: Attention = "eager"
     """The host's implementation of attention; on short texts in bf16, sdpa takes twice as long."""
-    batches: Annotated[BatchKind, LEFT_OUT] = "random"
+    batches: BatchKind = "random"
     """Which examples share a batch: any, of like lengths, or any of one of 4 ranges of length."""
     stack: Annotated[int, Ge(1), Le(1_000)] = 1
     """The most devices that are trained in one pass, where their plans are alike."""
