@@ -98,7 +98,7 @@ def table(findings: Findings) -> str:
         + ", ".join(f"{name} {number}" for name, number in findings.facts["versions"].items())
         + f". {own['clients']} clients x {own['steps']} steps of {own['batch_size']}; slope "
         f"between {findings.rounds[0]} and {findings.rounds[1]} rounds, {len(findings.rates)} "
-        "repeats, each with a seed of its own."
+        f"repeat{'s' * (len(findings.rates) != 1)}, each with a seed of its own."
     )
     parts = [head, _shipped(findings), _same_steps(findings), _failures(findings)]
     return "\n\n".join(part for part in parts if part) + "\n"
