@@ -62,12 +62,13 @@ validate-emulation: $(READY)
 # Beside a loop by hand, pfl, Flower and FLGo, which get environments of their own below .bench/.
 # Half an hour a repeat, of which there are three: make bench BENCH_REPEATS=1. A few minutes of it,
 # written nowhere: make bench BENCH_QUICK=1. The accuracy of FedClock, with each kind of batches, and
-# of the loop alone, over six seeds: make bench BENCH_ACCURACY=1.
+# of the loop alone, over six seeds: make bench BENCH_ACCURACY=1; other seeds with BENCH_FIRST_SEED=6.
 bench: $(READY)
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_peers.py \
 	  $(if $(BENCH_QUICK),--quick) $(if $(BENCH_ACCURACY),--accuracy) \
-	  $(if $(BENCH_REPEATS),--repeats $(BENCH_REPEATS))
+	  $(if $(BENCH_REPEATS),--repeats $(BENCH_REPEATS)) \
+	  $(if $(BENCH_FIRST_SEED),--first-seed $(BENCH_FIRST_SEED))
 ifeq ($(BENCH_QUICK)$(BENCH_ACCURACY),)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_overhead.py
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore benchmarks/bench_engine.py 3 10000

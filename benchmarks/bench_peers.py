@@ -1,6 +1,7 @@
 """Compares real training with a loop by hand, pfl, Flower and FLGo on the same job, in turns.
 
-python benchmarks/bench_peers.py [--quick] [--accuracy] [--repeats 3] [--only NAME] ...
+python benchmarks/bench_peers.py [--quick] [--accuracy] [--repeats 3] [--first-seed 0]
+    [--only NAME] ...
 
 Each run is a process of its own, at two numbers of rounds: their difference is what a round takes,
 whatever the start costs. What the longer one learned is scored. Each repeat has a seed of its own,
@@ -8,7 +9,8 @@ and takes about half an hour. The table goes into docs/performance.md and the nu
 ``--quick`` trains little, says roughly how things stand, and writes neither. ``--only`` leaves out
 who is not named, and writes nothing. ``--accuracy`` trains FedClock, with each kind of
 batches, and the loop alone, on six seeds, and tells the mean of each paired difference to the loop
-with its standard error; ``--only`` and ``--repeats`` make it shorter.
+with its standard error; ``--only`` and ``--repeats`` make it shorter, and ``--first-seed`` takes
+other seeds.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Plan:
     rounds: tuple[int, ...]
     repeats: int
     turns: int  # rounds of FedClock and the loop in turns, the last of which is not timed
+    first_seed: int = 0
 
 
 FULL = Plan(Size(), (1, 10), 3, turns=4)
@@ -173,8 +176,8 @@ def bench(plan: Plan, who: dict[str, list[Participant]], findings: Findings) -> 
     """Run everything; ``findings`` has what there is even where this is broken off."""
     with tempfile.TemporaryDirectory() as folder:
         runs = Bench(Path(folder), plan, findings)
-        for seed in range(plan.repeats):
-            runs.repeat(seed, who)
+        for k in range(plan.repeats):
+            runs.repeat(plan.first_seed + k, who)
         if who["same steps"]:
             runs.fleets(who["same steps"][0])
 
@@ -192,12 +195,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--accuracy", action="store_true")
     parser.add_argument("--repeats", type=int)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", action="append", help="FedClock, 'loop by hand', pfl, ...")
     given = parser.parse_args()
     plan = QUICK if given.quick else FULL
     if given.accuracy:
         plan = replace(plan, rounds=plan.rounds[-1:], repeats=SEEDS)
-    plan = replace(plan, repeats=given.repeats or plan.repeats)
+    plan = replace(plan, repeats=given.repeats or plan.repeats, first_seed=given.first_seed)
     findings = Findings(facts(CORES), asdict(plan.size), list(plan.rounds))
     only = given.only or (COMPARED if given.accuracy else ())
     bench(plan, participants(findings, only), findings)

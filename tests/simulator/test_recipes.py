@@ -105,7 +105,11 @@ def test_a_recipe_that_cannot_be_is_refused(
 def test_a_config_at_the_defaults_is_written_and_hashed_as_without_these_keys(
     tmp_path: Path,
 ) -> None:
-    """Finished runs of before are therefore still found by the same config."""
+    """Finished runs of before are therefore still found by the same config.
+
+    Which batches there are is always written: the default was another once, and its runs must not
+    be found.
+    """
     (plain,) = loaded(tmp_path)
     explicit = {"optimizer": "adamw", "schedule": {"kind": "constant"}, "rslora": False}
     (same,) = loaded(tmp_path, training={**TRAINING, **explicit})
@@ -114,8 +118,10 @@ def test_a_config_at_the_defaults_is_written_and_hashed_as_without_these_keys(
     kept = set(plain.resolved()["training"])
     assert kept == {
         *("learning_rate", "weight_decay", "dtype", "compute", "attention", "stack"),
-        *("max_loss", "when_diverged"),
+        *("max_loss", "when_diverged", "batches"),
     }
+    (of_lengths,) = loaded(tmp_path, training={**TRAINING, "batches": "lengths"})
+    assert of_lengths.hash != plain.hash
     (other,) = loaded(tmp_path, training={**TRAINING, "optimizer": "sgd"})
     assert other.resolved()["training"]["optimizer"] == "sgd"
     assert other.hash != plain.hash
