@@ -97,8 +97,8 @@ def table(findings: Findings) -> str:
         f"{findings.facts['processor']}, {findings.facts['cores']} cores; "
         + ", ".join(f"{name} {number}" for name, number in findings.facts["versions"].items())
         + f". {own['clients']} clients x {own['steps']} steps of {own['batch_size']}; slope "
-        f"between {findings.rounds[0]} and {findings.rounds[1]} rounds, {len(findings.rates)} "
-        f"repeat{'s' * (len(findings.rates) != 1)}, each with a seed of its own."
+        f"between {findings.rounds[0]} and {findings.rounds[1]} rounds, repeats, each with a seed "
+        f"of its own: {len(findings.rates)}."
     )
     parts = [head, _shipped(findings), _same_steps(findings), _failures(findings)]
     return "\n\n".join(part for part in parts if part) + "\n"
